@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     """Comma-separated products that must be loaded before the service is ready. Empty: one product is enough."""
     bundle_memory_bytes: int | None = Field(default=None, ge=2**20, le=2**44)
     """Memory for the bundles of all products, in bytes. Bundles are then loaded with the first image of their product,
-    and the one that was used least recently is unloaded for another one. A bundle counts the size of its
+    and the one whose last use but one is the longest ago is unloaded for another one. A bundle counts the size of its
     `model.onnx`, 1.3 times this size if it is int8 or fp16, plus 5 MiB. Not counted: while a bundle is loaded, the
     contents of its `model.onnx` are in memory several times, and two bundles may be loaded at the same time.
     Empty: all bundles are loaded at the start and stay in memory.
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
     not in memory are removed from the folder `models`; those in force last. Empty: no limit.
     """
 
-    load_ahead_s: float = Field(default=15.0, ge=0, le=3600)
+    load_ahead_s: float = Field(default=5.0, ge=0, le=3600)
     """Longest time for which a starting process with a bundle store is not ready because it loads bundles into memory
     before their first images: those that were in memory when it ended, and those that were used most. In seconds; the
     rest is loaded while it serves. 0: it is ready at once.

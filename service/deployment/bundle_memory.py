@@ -1,4 +1,7 @@
-"""The memory of loaded bundles: load them on demand, and unload the least recently used ones for others.
+"""The memory of loaded bundles: load them on demand, and unload others for them.
+
+The bundle whose last use but one is the longest ago leaves first (LRU-2); without one, it leaves before all others. So
+images of many products, one of each, as from a replica that is away, do not replace bundles that are used regularly.
 
 A bundle that was loaded stays for a while (`stay_s`), even if others need its memory. Without that, two products that
 do not fit into the memory together would replace each other with every image, and the service would only load bundles.
@@ -43,8 +46,8 @@ _SMOOTHING = 0.2  # weight of the newest duration in the moving average
 class BundleMemory:
     """Loads bundles on demand within a limit.
 
-    Each bundle is loaded once, however many requests wait for it. If the memory is used up, the bundle that was used
-    least recently leaves; one that is in use leaves when its last lease ends. Pinned bundles stay.
+    Each bundle is loaded once, however many requests wait for it. If the memory is used up, bundles leave; one that is
+    in use leaves when its last lease ends. Pinned bundles stay.
 
     Locks:
         `_changed` protects the mappings. It is taken before the lock of a `ServedBundle`, never after it, and it is not
@@ -349,7 +352,7 @@ class BundleMemory:
         The lock is held.
         """
         now = self._clock()
-        movable = sorted(self._movable(newcomer), key=lambda other: other.used_at)
+        movable = sorted(self._movable(newcomer), key=lambda other: (other.used_before, other.used_at))
         candidates = [other for other in movable if other.stays_until <= now]
         for other in candidates:
             if (inspector := other.unload()) is not None:

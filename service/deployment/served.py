@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -62,6 +63,8 @@ class ServedBundle:
         ended: Set when the bundle is retired and its inspector closed.
         passed: Result of its self-test; None before it was loaded for the first time.
         used_at: When it was last loaded or leased.
+        used_before: When the lease before the last one began, whether the bundle was in memory since or not; minus
+            infinity if there was none. The time of its load, while it was not leased since: its image waits for it.
         stays_until: It is not unloaded in favour of another bundle before this time.
     """
 
@@ -80,12 +83,13 @@ class ServedBundle:
         self.in_background = in_background
         self.ended = threading.Event()
         self.passed: SelfTestResult | None = None if inspector is None else inspector.self_test_result
-        self.used_at = self.stays_until = self._installed_at = clock()
+        self.used_at = self.used_before = self.stays_until = self._installed_at = clock()
         self._memory = memory
         self._clock = clock
         self._inspector = inspector
         self._lock = threading.Lock()
         self._leases = 0
+        self._leased_at = -math.inf
         self._is_retired = False
         self._is_leaving = False
 
@@ -157,6 +161,7 @@ class ServedBundle:
                 return False
             self._leases += 1
             self.used_at = self._clock()
+            self.used_before, self._leased_at = self._leased_at, self.used_at
             return True
 
     def wait_loaded(self, timeout_s: float) -> None:
@@ -195,19 +200,19 @@ class ServedBundle:
                 return False
             self._inspector, self.passed = inspector, inspector.self_test_result
             self._is_leaving = False
-            self.used_at = self._installed_at = self._clock()
+            self.used_at = self.used_before = self._installed_at = self._clock()
             self.stays_until = self.used_at + stay_s
             return True
 
     def set_loaded_ahead(self, used_at: float) -> None:
-        """Count the bundle as last used at an earlier time, unless it was leased since it was loaded.
+        """Count the bundle as used at an earlier time only, unless it was leased since it was loaded.
 
         Args:
             used_at: That time, so that it leaves the memory before bundles that were used later.
         """
         with self._lock:
             if not self._leases and self.used_at == self._installed_at:
-                self.used_at = self.stays_until = self._installed_at = used_at
+                self.used_at = self.used_before = self.stays_until = self._installed_at = self._leased_at = used_at
 
     def unload(self, *, when_unused: bool = False) -> Inspector | None:
         """Unload the bundle.

@@ -12,17 +12,20 @@ from typing import TypeVar
 import structlog
 from sqlalchemy import Engine
 
+from service.bundle.bundle import Bundle
 from service.deployment.errors import ChangeUnderWay
 from service.deployment.failures import BrokenBundle
 from service.deployment.loading import known_failure
 from service.deployment.recipes import recipe_in_force, shadow_recipe
 from service.deployment.registry import Registry
+from service.deployment.stored_state import StoredState
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.errors import ProviderUnavailable
 from service.store.bundles.errors import BundleDamaged
 from service.store.choices import BundleChoices
 from service.store.errors import StoreUnavailable
 from service.store.recipes import current_recipe
+from service.store.records import RecipeRevision
 
 log = structlog.get_logger(__name__)
 RETRY_S = 1.0
@@ -51,6 +54,8 @@ class Startup:
         """Versions of the shadow deployments by product, while `run` loads the products."""
         self._unfetched: set[str] = set()
         """Products whose bundles could not be fetched or opened for a while, and that `fetch_again` loads."""
+        self._stored = StoredState()
+        """What is in force in the database, while `run` loads the products."""
 
     def run(self, load_ahead: Callable[[], None] = lambda: None, ahead_s: float = 0.0) -> None:
         """Load all products. Bundles that cannot be loaded are recorded in the registry's `failures`.
@@ -67,9 +72,11 @@ class Startup:
             )
         with suppress(StoreUnavailable):  # each product waits for the database
             self._shadows = self._choices.versions("shadow")
+            if self._is_followed:  # changes that other processes make meanwhile are followed before each inspection
+                self._stored = StoredState.read(self._engine, self._registry.source)
 
         def load_rest() -> None:
-            self._shadows = None
+            self._shadows, self._stored = None, StoredState()
             load_ahead()
 
         self._registry.load(self._load_product, load_rest, ahead_s)
@@ -139,8 +146,7 @@ class Startup:
             self._first.release()
 
     def _load_active(self, product: str) -> None:
-        candidates = self._wait_for_store(product, lambda: self._candidates(product))
-        for path in candidates:
+        for path in self._candidates(product):
             try:
                 served = self._wait_for_store(
                     product,
@@ -162,7 +168,7 @@ class Startup:
                     return  # a property of this machine, so an older bundle would fail, too
                 continue
             try:
-                recipe = self._wait_for_store(product, lambda: recipe_in_force(self._engine, served.bundle))  # noqa: B023
+                recipe = self._recipe_of(served.bundle)
             except ShuttingDown:
                 served.retire()
                 raise
@@ -186,7 +192,24 @@ class Startup:
         self._registry.failures.add_broken(broken)
         log.error("bundle not served", product=product, version=path.name, reason=broken.reason)
 
-    def _candidates(self, product: str) -> Sequence[Path]:
+    def _recipe_of(self, bundle: Bundle) -> RecipeRevision:
+        product = bundle.manifest.product
+        stored = self._stored.recipe(product, bundle.digest)
+        return stored or self._wait_for_store(product, lambda: recipe_in_force(self._engine, bundle))
+
+    def _candidates(self, product: str) -> Iterator[Path]:
+        """Yield the folders of the bundles that may become active, the preferred one first.
+
+        The others are read from the database only if they are needed.
+        """
+        first = self._stored.version(product)
+        if first is not None:
+            yield self._registry.models / product / first
+        for path in self._wait_for_store(product, lambda: self._stored_candidates(product)):
+            if path.name != first:
+                yield path
+
+    def _stored_candidates(self, product: str) -> Sequence[Path]:
         """Return the folders of the bundles that may become active, the preferred one first.
 
         These are the chosen bundle and those that a roll-back returns to. If there was never a choice, the product's

@@ -33,14 +33,22 @@ class BundleChoices:
         history = self.history(product, role, limit=1)
         return history[0] if history else None
 
-    def versions(self, role: Role) -> dict[str, str]:
-        """Return the version that has a role now, by product. One query, whatever the number of products."""
+    def newest(self, role: Role) -> dict[str, str | None]:
+        """Return the version of the newest choice of a role, by product; None if no bundle has the role any more.
+
+        One query, whatever the number of products. Products without a choice are left out.
+        """
         newest = select(func.max(BundleChoiceRow.id)).where(BundleChoiceRow.role == role)
         query = select(BundleChoiceRow.product, BundleChoiceRow.bundle_digest).where(
-            BundleChoiceRow.id.in_(newest.group_by(BundleChoiceRow.product)), BundleChoiceRow.bundle_digest.is_not(None)
+            BundleChoiceRow.id.in_(newest.group_by(BundleChoiceRow.product))
         )
         with reading(self._engine) as session:
-            return {product: digest[:12] for product, digest in session.execute(query) if digest is not None}
+            rows = session.execute(query)
+            return {product: None if digest is None else digest[:12] for product, digest in rows}
+
+    def versions(self, role: Role) -> dict[str, str]:
+        """Return the version that has a role now, by product. One query, whatever the number of products."""
+        return {product: version for product, version in self.newest(role).items() if version is not None}
 
     def history(self, product: str, role: Role, *, limit: int = 100) -> Sequence[BundleChoice]:
         """Return the newest choices, newest first."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Engine, Select, select
+from sqlalchemy import Engine, Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.bundle.bundle import Bundle
@@ -23,6 +24,8 @@ from service.store.records import RecipeDraft, RecipeRevision
 from service.store.removal import RemovalEffect, require_confirmed_removal
 from service.store.session import reading, retry_conflicts, writing
 
+_ROWS_AT_ONCE = 500
+
 
 def current_recipe(engine: Engine, product: str) -> RecipeRevision | None:
     """Return the revision in force, or None for a product without a recipe.
@@ -32,6 +35,22 @@ def current_recipe(engine: Engine, product: str) -> RecipeRevision | None:
     """
     history = recipe_history(engine, product, limit=1)
     return history[0] if history else None
+
+
+def current_recipes(engine: Engine) -> dict[str, RecipeRevision]:
+    """Return the revision in force by product, without those that cannot be read. One query for all products.
+
+    Raises:
+        StoreUnavailable: The database cannot be read.
+    """
+    newest = select(RecipeRow.product, func.max(RecipeRow.revision)).group_by(RecipeRow.product)
+    query = select(RecipeRow).where(tuple_(RecipeRow.product, RecipeRow.revision).in_(newest))
+    found: dict[str, RecipeRevision] = {}
+    with reading(engine) as session:
+        for row in session.scalars(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+            with suppress(RecipeUnreadable):  # `current_recipe` says why
+                found[row.product] = _revision(row)
+    return found
 
 
 def recipe_history(engine: Engine, product: str, *, limit: int = 100) -> Sequence[RecipeRevision]:

@@ -8,13 +8,14 @@ import json
 import sqlite3
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from benchmarks.connection import Connection
 from benchmarks.faults.fleet_faults.checks import stored_findings
+from benchmarks.faults.fleet_faults.disturbances import Disturbances
 from benchmarks.faults.fleet_faults.fleet import hit_rate
 from benchmarks.faults.fleet_faults.load import Clients, LoadPlan
 from benchmarks.faults.fleet_faults.observed import Answer, Observed
@@ -134,3 +135,37 @@ def test_run_without_a_change_of_a_recipe_is_a_finding(tmp_path: Path) -> None:
     observed.add("two", Answer("bolt", "b", 1, 2, 0.1, is_measured=True))
     found = {name for name, found in stored_findings(observed, url).items() if found}
     assert found == {"answered and not stored", "answered and stored under another key", "judged by an old recipe"}
+
+
+def test_misses_are_counted_during_each_fault_and_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    misses = 0
+
+    def cause(name: str) -> Any:
+        def add(_self: Disturbances) -> None:
+            nonlocal misses
+            misses += len(name)
+
+        return add
+
+    class Counting:
+        def total(self) -> dict[str, float]:
+            nonlocal misses
+            misses += 1
+            return {"misses": float(misses)}
+
+    for name in ("_kill", "_pause", "_restart_database", "_stop_s3", "_replace"):
+        monkeypatch.setattr(Disturbances, name, cause(name))
+    unused: Any = None
+    disturbances = Disturbances(cast("Any", Counting()), unused, unused, 0.01, 0.0)
+    disturbances.run()
+    faults = {name: one["misses"] for name, one in disturbances.counted.items() if one["misses"] > 1}
+    assert faults == {
+        "a replica is killed and started again": 6,
+        "a replica is paused": 7,
+        "PostgreSQL is restarted": 18,
+        "the S3 server is stopped": 9,
+        "a replica is replaced": 9,
+    }
+    assert set(disturbances.counted) == {"undisturbed", *faults, *(f"after: {name}" for name in faults)}
+    assert disturbances.lasted_s.keys() == disturbances.counted.keys()
+    assert sum(disturbances.lasted_s.values()) <= disturbances.measured_s + 0.1 * len(faults)

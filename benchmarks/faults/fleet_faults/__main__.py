@@ -27,8 +27,10 @@ replica is replaced as in an upgrade: SIGTERM, then a new process. Afterwards th
 - the hit rate of the measured time is at least `--least-hit-rate`.
 
 Prints JSON. The hit rate is the share of the leases whose bundle was in memory when the request asked for it, over the
-measured time, all periods and all replicas; what a killed replica counted in its last moment is not known. Exits with
-code 1 if a check fails. `--setting NAME=VALUE` adds a setting of the replicas, such as `artefacts_url=file:///FOLDER`.
+measured time and all replicas; what a killed replica counted in its last moment is not known. `phases` has the hits,
+misses, loads and evictions before the first fault, during each fault, and after it; a fault that stops a replica ends
+when the replica is ready again, and `starts` says how long that took. Exits with code 1 if a check fails.
+`--setting NAME=VALUE` adds a setting of the replicas, such as `artefacts_url=file:///FOLDER`.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -179,9 +181,12 @@ def main(
             "steps_s": steps.seconds,
             **_describe(observed, disturbances.measured_s),
             "hit_rate": rate,
-            "hit_rate_by_period": {what: hit_rate(one) for what, one in disturbances.counted.items()},
             "counted": {name: round(value, 1) for name, value in sorted(counted.items())},
-            "counted_by_period": {what: _rounded(one) for what, one in disturbances.counted.items()},
+            "phases": {
+                what: {"seconds": disturbances.lasted_s[what], "hit_rate": hit_rate(one), **_rounded(one)}
+                for what, one in disturbances.counted.items()
+            },
+            "starts": [asdict(one) for one in fleet.starts],
             "cpu_s": {"replicas": round(counted["cpu_s"], 1)}
             | {name: round(after[name] - before[name], 1) for name in programs},
             "sent_elsewhere": sent_elsewhere(proxy.log),

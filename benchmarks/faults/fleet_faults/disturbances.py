@@ -28,7 +28,9 @@ class Disturbances:
         pause_s: Seconds for which a replica is paused, and the S3 server stopped.
 
     Attributes:
-        counted: What the fleet counted in each period, by the fault at its beginning.
+        counted: What the fleet counted in each phase, by its name: the undisturbed time, each fault, and the time after
+            it until the next one. A fault ends when everything runs again; a replica that was started is ready then.
+        lasted_s: Seconds of each phase.
         database_cpu_s: Processor seconds of the database server that was stopped.
         measured_s: Seconds that `run` took: a fault that takes longer than its period extends the time.
         exit_codes: Exit codes of replicas that SIGTERM ended, other than 0.
@@ -40,9 +42,12 @@ class Disturbances:
     seconds: float
     pause_s: float
     counted: dict[str, dict[str, float]] = field(default_factory=dict)
+    lasted_s: dict[str, float] = field(default_factory=dict)
     database_cpu_s: float = 0.0
     measured_s: float = 0.0
     exit_codes: list[int] = field(default_factory=list)
+    _last: dict[str, float] = field(default_factory=dict)
+    _since: float = 0.0
 
     def run(self) -> None:
         """Cause all faults, and return at the end of the duration."""
@@ -54,17 +59,24 @@ class Disturbances:
             (0.65, "the S3 server is stopped", self._stop_s3),
             (0.8, "a replica is replaced", self._replace),
         ]
-        started, last = time.monotonic(), self.fleet.total()
+        started = time.monotonic()
+        self._last, self._since = self.fleet.total(), started
         for index, (_, what, cause) in enumerate(faults):
             typer.echo(f"{time.monotonic() - started:.0f} s: {what}", err=True)
             cause()
+            if index:
+                self._end_phase(what)
             end = faults[index + 1][0] if index + 1 < len(faults) else 1.0
             time.sleep(max(0.0, started + end * self.seconds - time.monotonic()))
-            now = self.fleet.total()
-            self.counted[what] = {name: value - last.get(name, 0.0) for name, value in now.items()}
-            last = now
+            self._end_phase(f"after: {what}" if index else what)
         self.measured_s = time.monotonic() - started
         typer.echo(f"{self.measured_s:.0f} s: end", err=True)
+
+    def _end_phase(self, name: str) -> None:
+        counted, now = self.fleet.total(), time.monotonic()
+        self.counted[name] = {what: value - self._last.get(what, 0.0) for what, value in counted.items()}
+        self.lasted_s[name] = round(now - self._since, 1)
+        self._last, self._since = counted, now
 
     def _kill(self) -> None:
         self.fleet.kill(0)

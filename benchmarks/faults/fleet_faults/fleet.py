@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +32,25 @@ _SAMPLE = re.compile(r"^(\w+(?:\{[^}]*\})?) ([0-9.e+-]+)$", re.MULTILINE)
 _START_TIMEOUT_S = 300.0
 
 
+@dataclass(frozen=True)
+class Start:
+    """A start of a replica.
+
+    Attributes:
+        replica: Its number.
+        listening_s: Seconds until it listened.
+        ready_s: Seconds until it was ready.
+        cpu_s: Its processor seconds until then.
+        loaded_ahead: Bundles that it had loaded ahead by then.
+    """
+
+    replica: int
+    listening_s: float
+    ready_s: float
+    cpu_s: float
+    loaded_ahead: float
+
+
 class Fleet:
     """Replicas that can be started again on the same port, with the folders that they had.
 
@@ -40,6 +61,7 @@ class Fleet:
     Attributes:
         stack: Ends all replicas.
         replicas: The replicas.
+        starts: Each start of a replica so far.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
@@ -47,6 +69,7 @@ class Fleet:
         self._ended: dict[str, float] = {}
         self.stack = ExitStack()
         self.replicas: list[ServiceProcess] = []
+        self.starts: list[Start] = []
 
     def data(self, number: int) -> Path:
         """Return the data folder of a replica."""
@@ -57,11 +80,16 @@ class Fleet:
         given = dict(self._settings)
         if number < len(self.replicas):
             given["port"] = str(urlsplit(self.replicas[number].url).port)
-        cache = self._folder / f"cache-{number}"
+        cache, began = self._folder / f"cache-{number}", time.monotonic()
         process = service_process(cache, self.data(number), given, CREDENTIALS, start_timeout_s=_START_TIMEOUT_S)
         replica = self.stack.enter_context(process)
+        listening_s = time.monotonic() - began
         self.replicas[number : number + 1] = [replica]
         replica.wait_until(200, timeout_s=_START_TIMEOUT_S)
+        ready_s, counted = time.monotonic() - began, self.counted(number)
+        self.starts.append(
+            Start(number, round(listening_s, 1), round(ready_s, 1), round(counted["cpu_s"], 1), counted["loaded_ahead"])
+        )
 
     def kill(self, number: int) -> None:
         """Kill a replica with SIGKILL. What it counted until now is kept."""

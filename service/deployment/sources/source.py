@@ -152,6 +152,14 @@ class BundleSource(ABC):
             return versions
         return sorted(versions, key=lambda version: self._is_conversion(product, version))
 
+    def only_versions(self) -> Mapping[str, str]:
+        """Return the version of the bundle of each product that has exactly one, as far as one query tells it.
+
+        Raises:
+            StoreUnavailable: As for `versions`.
+        """
+        return {}
+
     def default_digest(self, product: str) -> Digest | None:
         """Return the digest of the first of `defaults` whose manifest can be read; None if there is none.
 

@@ -74,6 +74,10 @@ class StoredSource(BundleSource):
         """Return the versions of a product's bundles, newest first."""
         return self._table.versions(product)
 
+    def only_versions(self) -> Mapping[str, str]:
+        """Return the version of the bundle of each product that has exactly one."""
+        return self._table.only_versions()
+
     def manifest(self, product: str, version: str) -> tuple[Manifest, Digest]:
         """Return the manifest of a bundle, as it is in the table, and its digest."""
         stored = self._find(product, version)

@@ -68,6 +68,13 @@ class BundleTable:
         with reading(self._engine) as session:
             return list(session.scalars(query))
 
+    def only_versions(self) -> dict[str, str]:
+        """Return the version of the bundle of each product that has exactly one. One query for all products."""
+        query = select(BundleRow.product, func.min(BundleRow.version))
+        with reading(self._engine) as session:
+            rows = session.execute(query.group_by(BundleRow.product).having(func.count() == 1))
+            return {row[0]: row[1] for row in rows}
+
     def get(self, product: str, version: str) -> StoredBundle | None:
         """Return one bundle; None if there is no such bundle."""
         query = select(BundleRow).where(BundleRow.product == product, BundleRow.version == version)

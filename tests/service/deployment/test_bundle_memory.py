@@ -147,6 +147,28 @@ def test_least_recently_used_bundle_leaves(open_registry: Open) -> None:
     assert value(metrics, "inspection_bundle_evictions_total") == before + 1
 
 
+def test_bundle_that_was_used_once_leaves_before_one_that_is_used_regularly(open_registry: Open) -> None:
+    registry = open_registry(2)
+    for product in ("bolt", "bolt", "nut"):
+        score(registry, product)
+    assert in_memory(registry) == {"bolt", "nut"}
+    score(registry, "rivet")
+    assert in_memory(registry) == {"bolt", "rivet"}, "although bolt was used before nut"
+    score(registry, "nut")
+    assert in_memory(registry) == {"bolt", "nut"}
+    score(registry, "rivet")
+    assert in_memory(registry) == {"nut", "rivet"}, "both were used twice since bolt was, also while not in memory"
+
+
+def test_bundle_that_was_loaded_and_not_used_yet_does_not_leave_first(open_registry: Open) -> None:
+    registry = open_registry(2)
+    for product in ("bolt", "bolt"):
+        score(registry, product)
+    registry.get("nut").served.wait_loaded(TIMEOUT_S)
+    score(registry, "rivet")
+    assert in_memory(registry) == {"nut", "rivet"}, "its image waits for it"
+
+
 def test_pinned_bundles_are_loaded_at_the_start_and_stay(open_registry: Open) -> None:
     registry = open_registry(2, "nut")
     assert in_memory(registry) == {"nut"}
