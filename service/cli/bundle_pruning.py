@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.console import ERR, FAILURE, OUT, make_table, refuse, shown, stop, utc
+from service.cli.console import ERR, FAILURE, OUT, refuse, shown, stop, utc
 from service.cli.credentials import credential_database, credential_database_for_reading, operator
 from service.cli.options import AsJson, Data, load_settings
 
@@ -233,12 +233,12 @@ def _print(report: _Report, *, as_json: bool, console: Console = OUT) -> None:
     if as_json:
         typer.echo(json.dumps(report.values(), indent=2))
         return
-    if report.bundles:
-        headings = ("product", "version", "made", "size", "digest")
-        table = make_table(*headings, ids=frozenset(headings))
-        for one in report.bundles:
-            table.add_row(shown(one.product), one.version, utc(one.created_at), _size(one.size_bytes), one.digest)
-        console.print(table)
+    # Not a table of rich, which cuts columns that do not fit into a narrow terminal.
+    width = max((len(one.product) for one in report.bundles), default=0)
+    for one in report.bundles:
+        size = _size(one.size_bytes)
+        line = f"{one.product:{width}} {one.version}  made {utc(one.created_at)}  {size:>10}  {one.digest}"
+        console.print(shown(line), soft_wrap=True)
     for orphan in report.orphans:
         origin = "left behind by an interrupted removal" if orphan.is_removal else "not in the database"
         since = f", written {utc(orphan.modified_at)}" if orphan.modified_at is not None else ""

@@ -255,7 +255,9 @@ def test_bundle_that_is_removed_while_it_is_downloaded_is_reported(
         first.rollout.start_shadow("widget", new.version, **SIGNATURE)
     assert first.version("widget") == old.version
     assert [one.version for one in first.rollout.versions("widget")] == [old.version]
-    assert first.source._removable()["widget", new.version] is False, "it leaves the cache before all others"
+    assert first.source._removable()["widget", new.version] is False, (
+        "it leaves the cache with those that are not in force"
+    )
     assert first.upload(new)
     first.activate(new)
     assert first.version("widget") == new.version

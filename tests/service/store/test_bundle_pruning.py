@@ -248,7 +248,8 @@ def test_bundle_is_kept_by_what_needs_it(store: Store) -> None:
 @pytest.mark.parametrize("column", ["created_at", "stored_at"])
 def test_young_bundle_is_kept(store: Store, column: str) -> None:
     serve(store)
-    list_bundle(store, OLD, **{column: LIMIT + timedelta(minutes=1)})
+    changes: dict[str, Any] = {column: LIMIT + timedelta(minutes=1)}
+    list_bundle(store, OLD, **changes)
     assert find_unneeded(store.engine, LIMIT).kept == {"active": 1, "age": 1}
 
 
