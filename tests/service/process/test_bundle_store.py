@@ -33,6 +33,8 @@ from tests.serving import ServiceProcess, service_process
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("aws_credentials")]
 WHO: dict[str, Any] = {"author": "Ada", "reason": "test"}
 WAIT_S = 90.0
+TEXTS = {"audit_log.object", "recipes.reason", "bundle_choices.reason"}
+"""Columns with sentences for people that name a bundle."""
 
 
 def archived(bundle: Bundle) -> bytes:
@@ -148,7 +150,7 @@ def test_bundles_that_nothing_needs_are_removed_beside_a_running_service(
         # `first` is returned to by the roll-back after the next one.
         assert [one["digest"] for one in json.loads(listed.stdout)["bundles"]] == [unused.digest]
         places = columns_with(engine, judged.digest, judged.version)
-        assert places - OTHER_COLUMNS - {"audit_log.object"} <= KEEPS.keys()
+        assert places - OTHER_COLUMNS - TEXTS <= KEEPS.keys()
         assert {"inspections.bundle_digest", "bundle_choices.bundle_digest"} <= places
         removed = run("bundle", "prune", "--remove", "--yes", "--json")
         assert removed.exit_code == 0, removed.output
