@@ -1,4 +1,4 @@
-"""`plumbline bundle`: verify, import and export bundles."""
+"""`plumbline bundle`: verify, import, export and remove bundles."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli.bundle_pruning import prune
 from service.cli.console import ERR, FAILURE, OUT, refuse, shown, status_line, stop
 from service.cli.credentials import operator
 from service.cli.options import AsJson, Data, Models, Provider, load_settings
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from service.bundle.bundle import Bundle
 
 _VERSION = re.compile(r"[0-9a-f]{12}")
-app = typer.Typer(help="Verify, import and export bundles.", no_args_is_help=True)
+app = typer.Typer(help="Verify, import, export and remove bundles.", no_args_is_help=True)
 
 
 @app.command()
@@ -198,6 +199,9 @@ def export_bundle(
     except OSError as error:
         refuse(f"{error.filename} cannot be written: {error.strerror}.")
     OUT.print(f"Exported {bundle.manifest.product} {bundle.version} to {shown(target)}.", soft_wrap=True)
+
+
+app.command()(prune)
 
 
 def _store(settings: Settings, bundle: Bundle) -> bool:

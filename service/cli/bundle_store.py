@@ -55,7 +55,9 @@ def check_bundle_store(settings: Settings) -> Iterator[Finding]:
         with open_bundles(settings) as source:
             products = source.products()
             listed = {product: source.versions(product) for product in products}
-            others = [key for key in list_bundles(settings.models) if key[1] not in listed.get(key[0], ())]
+            removed = source.removed()  # they leave the cache when it is full
+            cached = (key for key in list_bundles(settings.models) if key not in removed)
+            others = [key for key in cached if key[1] not in listed.get(key[0], ())]
     except PlumblineError:
         return  # the check of the database reports it
     except OSError as error:

@@ -16,6 +16,7 @@ from service.deployment.served import ServedBundle
 from service.deployment.sources.source import BundleSource
 from service.errors import PlumblineError, ShuttingDown
 from service.inspection.inspector import Inspector
+from service.store.bundles.errors import BundleRemoved
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 
 
@@ -47,7 +48,7 @@ class BundlePreparation:
 
         Raises:
             BundleInvalid, ProviderUnavailable: It cannot be served. The failure is added to `LoadFailures.refused`.
-            UnknownBundle, BundleStoreUnavailable, StoreUnavailable: It cannot be fetched.
+            UnknownBundle, BundleRemoved, BundleStoreUnavailable, StoreUnavailable: It cannot be fetched.
             ShuttingDown: The loader is closed.
         """
         with self._recording_refusal(product, version):
@@ -72,7 +73,7 @@ class BundlePreparation:
 
         Raises:
             BundleInvalid, ProviderUnavailable, ShuttingDown: As for `load`.
-            UnknownBundle, BundleStoreUnavailable, StoreUnavailable: As for `load`.
+            UnknownBundle, BundleRemoved, BundleStoreUnavailable, StoreUnavailable: As for `load`.
         """
         is_used = replaced is not None and replaced.is_loaded
         if is_used or self._memory.limits.keeps(product):
@@ -88,7 +89,7 @@ class BundlePreparation:
         path = self._source.root / product / version
         try:
             yield
-        except (ShuttingDown, UnknownBundle, BundleStoreUnavailable, StoreUnavailable):
+        except (ShuttingDown, UnknownBundle, BundleRemoved, BundleStoreUnavailable, StoreUnavailable):
             raise  # nothing is known about the bundle
         except Exception as error:  # raised as a failure of this bundle
             if isinstance(error, PlumblineError) and error.retry_after_s is not None:

@@ -39,6 +39,11 @@ def job_lock(job: str) -> int:
     return _number(f"plumbline job {job}")
 
 
+def bundle_lock(digest: str) -> int:
+    """Return the number of the lock of a transaction that deploys a bundle, adds it to the store, or removes it."""
+    return _number(f"plumbline bundle {digest}")
+
+
 def _number(name: str) -> int:
     digest = hashlib.sha256(name.encode()).digest()
     return -1 - (int.from_bytes(digest[:8], "big") >> 1)

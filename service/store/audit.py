@@ -40,7 +40,7 @@ AuditAction = Literal[
     "recipe:put", "recipe:import", "recipe:revert", "recipe:derive", "proposal:apply", "retention:change",
     "records:rule", "records:remove",
     "bundle:upload", "bundle:upload-failed", "bundle:activate", "bundle:roll-back", "bundle:keep", "bundle:withdraw",
-    "shadow:start", "shadow:stop", "key:create", "key:revoke",
+    "bundle:remove", "shadow:start", "shadow:stop", "key:create", "key:revoke",
     "account:create", "account:disable", "account:enable", "account:role", "account:password",
     "session:log-in", "session:log-in-failed", "session:log-out-everywhere",
     "outbox:resend", "outbox:discard", "service:insecure-start",

@@ -10,10 +10,14 @@ from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.store.audit import SERVICE, AuditEntry, append_audit
+from service.store.bundles.removals import require_not_removed
 from service.store.models import BundleChoiceRow
 from service.store.recipes import insert_recipe
 from service.store.records import BundleChoice, ChoiceDraft, RecipeDraft, RecipeRevision, Role
 from service.store.session import reading, retry_conflicts, writing
+
+LINEAGE = 3
+"""Choices of active bundles that a start may return to: the newest, the one that a roll-back returns to, and so on."""
 
 
 class BundleChoices:
@@ -65,7 +69,7 @@ class BundleChoices:
         """Return the version that has the role or had it last, or None if no bundle ever had it."""
         return next((choice.version for choice in self.history(product, role, limit=2) if choice.version), None)
 
-    def lineage(self, product: str, *, limit: int = 3) -> Sequence[BundleChoice]:
+    def lineage(self, product: str, *, limit: int = LINEAGE) -> Sequence[BundleChoice]:
         """Return the choice of the active bundle, the choice that a roll-back returns to, and so on."""
         choice = self.current(product, "active")
         found: list[BundleChoice] = []
@@ -80,8 +84,13 @@ class BundleChoices:
             return _choice(session.get_one(BundleChoiceRow, choice_id))
 
     def append(self, draft: ChoiceDraft) -> BundleChoice:
-        """Append a choice. It is durable when this method returns."""
+        """Append a choice. It is durable when this method returns.
+
+        Raises:
+            BundleRemoved: The bundle was removed from the bundle store.
+        """
         with writing(self._engine, "the choice of a bundle cannot be stored") as session:
+            _require_not_removed(session, draft)
             choice, entry = _insert(session, draft)
             append_audit(session, entry)
             return choice
@@ -106,10 +115,14 @@ class BundleChoices:
 
         Returns:
             The stored choices in the given order, and the stored revision if there is one.
+
+        Raises:
+            BundleRemoved: One of the bundles was removed from the bundle store.
         """
 
         def write() -> tuple[Sequence[BundleChoice], RecipeRevision | None]:
             with writing(self._engine, "the choice of a bundle cannot be stored") as session:
+                _require_not_removed(session, *drafts, *(() if predecessor is None else (predecessor,)))
                 revision, entries = (None, []) if recipe is None else insert_recipe(session, recipe)
                 first, *others = drafts
                 if predecessor is not None:
@@ -121,6 +134,11 @@ class BundleChoices:
                 return [choice for choice, _ in inserted], revision
 
         return retry_conflicts(write)
+
+
+def _require_not_removed(session: Session, first: ChoiceDraft, *others: ChoiceDraft) -> None:
+    digests = {draft.bundle_digest for draft in (first, *others)}
+    require_not_removed(session, first.product, [digest for digest in digests if digest is not None])
 
 
 def _insert(session: Session, draft: ChoiceDraft) -> tuple[BundleChoice, AuditEntry]:

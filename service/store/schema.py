@@ -143,8 +143,19 @@ def too_old_programs(connection: Connection, migrations: ScriptDirectory, revisi
         migrations: All migrations of this version.
         revision: The newest migration that is to be applied.
     """
-    oldest = oldest_compatible(migrations, revision)
-    older = {script.revision for script in migrations.iterate_revisions(oldest, "base")} - {oldest}
+    return programs_without(connection, oldest_compatible(migrations, revision), migrations)
+
+
+def programs_without(connection: Connection, revision: str, migrations: ScriptDirectory | None = None) -> set[str]:
+    """Return the newest migrations of running programs that lack a migration.
+
+    Args:
+        connection: A connection to a PostgreSQL database.
+        revision: The migration.
+        migrations: All migrations; None for those of this version.
+    """
+    migrations = migrations or ScriptDirectory(str(MIGRATIONS))
+    older = {script.revision for script in migrations.iterate_revisions(revision, "base")} - {revision}
     names = connection.scalars(text(_NAMES), {"start": f"{_PROGRAM}%"})
     return {name.removeprefix(_PROGRAM).strip() or FIRST_COMPATIBLE for name in names} & older
 

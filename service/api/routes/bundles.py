@@ -51,6 +51,7 @@ from service.schemas.bundle import (
     ComparisonRecord,
 )
 from service.schemas.common import LABEL_PATTERN
+from service.store.bundles.errors import BundleRemoved
 from service.store.errors import BundleStoreUnavailable, RecipeUnreadable, RemovalNotConfirmed, StoreUnavailable
 from service.untrusted_zip import MEDIA_TYPE
 
@@ -60,6 +61,7 @@ _MEDIA_TYPES = (MEDIA_TYPE, "application/octet-stream")
 _LOCATION = location_header("the bundle")
 _CHANGE_ERRORS = (UnknownProduct, InvalidRequest, BodyTooLarge, ChangeUnderWay, ShuttingDown, StoreUnavailable)
 _LOAD_ERRORS = (
+    BundleRemoved,
     BundleInvalid,
     BundleIntegrity,
     BundleSchema,
@@ -168,7 +170,7 @@ def list_bundles(product: ProductPath, bundles: BundlesDep) -> BundleList:
     "/bundles/{version:identifier}",
     operation_id="get_bundle",
     summary="Get a bundle",
-    responses=problem_responses(UnknownProduct, UnknownBundle, InvalidRequest, StoreUnavailable),
+    responses=problem_responses(UnknownProduct, UnknownBundle, BundleRemoved, InvalidRequest, StoreUnavailable),
 )
 @requires("inspect")
 def read_bundle(product: ProductPath, version: VersionPath, bundles: BundlesDep) -> BundleRecord:

@@ -18,6 +18,7 @@ from service.deployment.errors import UnknownBundle
 from service.errors import DeadlineExceeded, InvalidRequest, QueueFull, ShuttingDown
 from service.inspection.errors import ExplanationDiffers, NoExplanation, ProviderUnavailable
 from service.schemas.explanation import WhyRecord
+from service.store.bundles.errors import BundleRemoved
 from service.store.errors import (
     ArtefactGone,
     BundleStoreUnavailable,
@@ -41,7 +42,7 @@ _MAX_SIDE = 2**24
         UnknownInspection, InspectionRemoved, InvalidRequest, StoreUnavailable, ArtefactGone, StoredImageUnreadable,
         NotJudged, NoExplanation, ExplanationDiffers, UnknownBundle, UnknownRevision, BundleInvalid, BundleIntegrity,
         BundleSchema, ParityFailure, ProviderUnavailable, QueueFull, DeadlineExceeded, ShuttingDown,
-        BundleStoreUnavailable,
+        BundleStoreUnavailable, BundleRemoved,
     ),
 )  # fmt: skip
 @requires("inspect")

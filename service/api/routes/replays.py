@@ -14,6 +14,7 @@ from service.deployment.errors import ReplayBusy, UnknownBundle
 from service.errors import InvalidRequest
 from service.inspection.errors import ProviderUnavailable, ScoreNotFinite
 from service.schemas.bundle import ReplayRecord
+from service.store.bundles.errors import BundleRemoved
 from service.store.errors import (
     ArtefactGone,
     BundleStoreUnavailable,
@@ -35,7 +36,7 @@ router = APIRouter(tags=["inspections"])
     responses=problem_responses(
         UnknownInspection, InspectionRemoved, UnknownBundle, UnknownRevision, InvalidRequest, ArtefactGone, NotJudged,
         BundleInvalid, BundleIntegrity, BundleSchema, ParityFailure, ScoreNotFinite, ProviderUnavailable, ReplayBusy,
-        StoreUnavailable, StoredImageUnreadable, BundleStoreUnavailable,
+        BundleRemoved, StoreUnavailable, StoredImageUnreadable, BundleStoreUnavailable,
     ),
 )  # fmt: skip
 @requires("engineer")

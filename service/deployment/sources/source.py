@@ -12,6 +12,8 @@ from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleInvalid
 from service.bundle.manifest import Digest, Manifest
 from service.deployment.errors import UnknownBundle
+from service.errors import PlumblineError
+from service.store.bundles.errors import BundleRemoved
 
 ResultT = TypeVar("ResultT")
 BundleKey = tuple[str, str]
@@ -61,7 +63,7 @@ class BundleSource(ABC):
 
         Raises:
             BundleInvalid: It cannot be read, or the bundle is known to be damaged.
-            UnknownBundle: There is no such bundle.
+            UnknownBundle, BundleRemoved: There is no such bundle.
             StoreUnavailable: The database cannot be read.
         """
 
@@ -74,7 +76,7 @@ class BundleSource(ABC):
         """Make sure that all files of a bundle are on the local disk.
 
         Raises:
-            UnknownBundle: There is no such bundle.
+            UnknownBundle, BundleRemoved: There is no such bundle.
             BundleStoreUnavailable: It cannot be fetched, or is damaged in the bundle store.
             StoreUnavailable: The database cannot be read.
         """
@@ -95,7 +97,7 @@ class BundleSource(ABC):
             What the function returns.
 
         Raises:
-            UnknownBundle, BundleStoreUnavailable, StoreUnavailable: As for `fetch`.
+            UnknownBundle, BundleRemoved, BundleStoreUnavailable, StoreUnavailable: As for `fetch`.
             Exception: What the function raises.
         """
 
@@ -133,7 +135,7 @@ class BundleSource(ABC):
 
         Raises:
             BundleInvalid: It cannot be read.
-            UnknownBundle, StoreUnavailable: As for `manifest`.
+            UnknownBundle, BundleRemoved, StoreUnavailable: As for `manifest`.
         """
         return self.manifest(product, version)
 
@@ -167,14 +169,18 @@ class BundleSource(ABC):
             OSError, StoreUnavailable: As for `versions`.
         """
         for version in self.defaults(product):
-            with suppress(BundleInvalid, UnknownBundle):
+            with suppress(BundleInvalid, UnknownBundle, BundleRemoved):
                 return self.recorded(product, version)[1]
         return None
+
+    def _unknown(self, product: str, version: str, known: list[str]) -> PlumblineError:
+        """Return the error for a bundle that does not exist."""
+        return UnknownBundle(self.root / product, version, known)
 
     def _is_conversion(self, product: str, version: str) -> bool:
         try:
             return self.recorded(product, version)[0].precision != "fp32"
-        except (BundleInvalid, UnknownBundle):
+        except (BundleInvalid, UnknownBundle, BundleRemoved):
             return False
 
     def contains(self, product: str, version: str) -> bool:
@@ -189,13 +195,21 @@ class BundleSource(ABC):
         """Return the folder of a bundle.
 
         Raises:
-            UnknownBundle: There is no such bundle.
+            UnknownBundle, BundleRemoved: There is no such bundle.
             OSError, StoreUnavailable: As for `versions`.
         """
         versions = self.versions(product)
         if version not in versions:
-            raise UnknownBundle(self.root / product, version, versions)
+            raise self._unknown(product, version, versions)
         return self.root / product / version
+
+    def removed(self) -> set[BundleKey]:
+        """Return the bundles that were removed, as far as it is known.
+
+        Raises:
+            StoreUnavailable: The database cannot be read.
+        """
+        return set()
 
     def set_in_force(self, in_force: Callable[[], Mapping[BundleKey, bool]]) -> None:  # noqa: B027 - optional
         """Set what returns the bundles that are in force in this process, and whether each is in memory."""

@@ -11,10 +11,10 @@ import structlog
 from service.bundle.bundle import Bundle
 from service.bundle.errors import BundleIntegrity
 from service.bundle.manifest import Digest, Manifest
-from service.deployment.errors import UnknownBundle
 from service.deployment.sources.cache import BundleCache, CacheLimits
 from service.deployment.sources.damaged import DamagedBundles
 from service.deployment.sources.source import BundleKey, BundleSource, ResultT
+from service.errors import PlumblineError
 from service.monitoring.bundle_store_metrics import BundleStoreMetrics
 from service.store.bundles.errors import BundleDamaged
 from service.store.bundles.objects import BundleObjects
@@ -121,14 +121,19 @@ class StoredSource(BundleSource):
 
     def store(self, bundle: Bundle) -> Callable[[], bool]:
         """Store the files of a bundle, and return a function that adds it to the table."""
+        removals = self._table.count_removals(bundle.digest)
         self._objects.store(bundle)
 
         def register(manifest_json: str = self._table.text_of(bundle)) -> bool:
-            is_new = self._table.add(bundle, manifest_json)
+            is_new = self._table.add(bundle, manifest_json, removals)
             self._cache.trim(is_changed=True)
             return is_new
 
         return register
+
+    def removed(self) -> set[BundleKey]:
+        """Return the bundles that were removed from the bundle store and not stored again."""
+        return self._table.removed_keys()
 
     def set_in_force(self, in_force: Callable[[], Mapping[BundleKey, bool]]) -> None:
         """Set what returns the bundles that are in force in this process, and whether each is in memory."""
@@ -141,8 +146,11 @@ class StoredSource(BundleSource):
     def _find(self, product: str, version: str) -> StoredBundle:
         stored = self._table.get(product, version)
         if stored is None:
-            raise UnknownBundle(self.root / product, version, self._table.versions(product))
+            raise self._unknown(product, version, self._table.versions(product))
         return stored
+
+    def _unknown(self, product: str, version: str, known: list[str]) -> PlumblineError:
+        return self._table.removal_of(product, version) or super()._unknown(product, version, known)
 
     def _complete(self, key: BundleKey, *, with_graph: bool) -> None:
         found: list[StoredBundle] = []
@@ -161,6 +169,8 @@ class StoredSource(BundleSource):
             # Without `found`, nothing was downloaded.
             if found and self._damaged.confirm(error, found[0].manifest.files.get(error.file)):
                 self._set_status(found[0], "damaged")
+            with contextlib.suppress(StoreUnavailable):
+                self._find(*key)  # which states that it was removed while it was downloaded
             raise
         if found and found[0].status == "damaged" and with_graph:
             self._set_status(found[0], "available")
@@ -171,6 +181,7 @@ class StoredSource(BundleSource):
                 self._table.set_status(stored.digest, status)
 
     def _removable(self) -> dict[BundleKey, bool]:
-        """Return all bundles of the table, and whether each is in force in this process or chosen in any."""
+        """Return all bundles that are or were in the table, and whether each is in force here or chosen in any."""
         in_force = self._table.chosen() | self._in_force().keys()
-        return {key: key in in_force for key in self._table.keys()}  # noqa: SIM118 - a method, not a mapping
+        keys = self._table.keys() | self._table.removed_keys()
+        return {key: key in in_force for key in keys}

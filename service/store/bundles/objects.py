@@ -6,10 +6,14 @@ never replaced by another content: only a damaged one is written again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -25,8 +29,25 @@ PIECE_BYTES = 8 * 2**20
 """Bytes per request of a download. Each request has a deadline of its own."""
 _WRITERS = 4
 """Files of a bundle that are written at the same time."""
+_DELETED_AT_ONCE = 1000
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _MIN_RATE = 2**20
 """Lowest rate of an upload, in bytes per second, that the deadline of its request allows for."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """A file in the folder of a bundle.
+
+    Attributes:
+        name: Its name in the bundle.
+        size: Its size in bytes.
+        modified_at: When it was written; None if the file system does not state it.
+    """
+
+    name: str
+    size: int
+    modified_at: datetime | None
 
 
 class BundleObjects(ABC):
@@ -58,6 +79,33 @@ class BundleObjects(ABC):
         """
 
     @abstractmethod
+    def digests(self) -> set[str]:
+        """Return the digests of all bundles of which there are files, complete or not.
+
+        Raises:
+            BundleStoreUnavailable: The files cannot be listed.
+        """
+
+    @abstractmethod
+    def files(self, digest: str) -> list[StoredObject]:
+        """Return the files of a bundle, also those that do not belong to it; none if there is no such bundle.
+
+        Raises:
+            BundleStoreUnavailable: They cannot be listed.
+        """
+
+    @abstractmethod
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files, as far as they exist.
+
+        Args:
+            names: At most 1000 names.
+
+        Raises:
+            BundleStoreUnavailable: At least one of them cannot be deleted.
+        """
+
+    @abstractmethod
     def probe(self) -> None:
         """Write a small file and delete it.
 
@@ -85,6 +133,23 @@ class BundleObjects(ABC):
             for _ in threads.map(lambda name: self._store(bundle, name, is_known=is_known), bundle.manifest.files):
                 pass
         self._store(bundle, MANIFEST, is_known=is_known)
+
+    def remove(self, digest: str) -> None:
+        """Delete all files of a bundle. It can be interrupted, and repeated.
+
+        Args:
+            digest: Digest of the bundle, which is not listed.
+
+        Raises:
+            BundleStoreUnavailable: Files cannot be deleted.
+        """
+        # The manifest first: without it, an upload takes no other file for a complete one.
+        self.delete([f"{digest}/{MANIFEST}"])
+        names = [f"{digest}/{file.name}" for file in self.files(digest)]
+        for start in range(0, len(names), _DELETED_AT_ONCE):
+            self.delete(names[start : start + _DELETED_AT_ONCE])
+        if left := self.files(digest):
+            raise BundleStoreUnavailable(f"{left[0].name} of bundle {digest[:12]} was deleted, but is there again")
 
     def _store(self, bundle: Bundle, name: str, *, is_known: bool) -> None:
         """Store a file of a bundle, and read it back."""
@@ -179,6 +244,41 @@ class LocalObjects(BundleObjects):
         except StoreUnavailable as error:
             raise BundleStoreUnavailable(error.reason) from error
 
+    def digests(self) -> set[str]:
+        """Return the names of the folders of bundles."""
+        self._require_root()
+        try:
+            return {path.name for path in self._root.iterdir() if is_digest(path.name)}
+        except OSError as error:
+            raise BundleStoreUnavailable(f"{self._root} cannot be read ({error.strerror})") from error
+
+    def files(self, digest: str) -> list[StoredObject]:
+        """Return the files in the folder of a bundle, also incomplete ones."""
+        folder = self._root / digest
+        found = []
+        try:
+            for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
+                with contextlib.suppress(FileNotFoundError):
+                    state = path.lstat()
+                    moment = datetime.fromtimestamp(state.st_mtime, UTC)
+                    found.append(StoredObject(path.relative_to(folder).as_posix(), state.st_size, moment))
+        except OSError as error:
+            raise BundleStoreUnavailable(f"{folder} cannot be read ({error.strerror})") from error
+        return found
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files, and the folders that are empty then."""
+        self._require_root()
+        for name in names:
+            path = self._root / name
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise BundleStoreUnavailable(f"{name} cannot be deleted ({error.strerror})") from error
+            for folder in path.relative_to(self._root).parents[:-1]:
+                with contextlib.suppress(OSError):  # it is not empty, or gone
+                    (self._root / folder).rmdir()
+
     def probe(self) -> None:
         """Write a small file and delete it."""
         self._require_root()
@@ -193,6 +293,11 @@ class LocalObjects(BundleObjects):
     def _require_root(self) -> None:
         if not self._root.is_dir():
             raise BundleStoreUnavailable(f"the folder {self._root} does not exist", "Create it, or mount it.")
+
+
+def is_digest(name: str) -> bool:
+    """Return whether a name is the digest of a bundle. Other files in the bundle store are left alone."""
+    return _DIGEST.fullmatch(name) is not None
 
 
 def open_objects(options: ArtefactOptions) -> BundleObjects:

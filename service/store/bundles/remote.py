@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from service.store.artefacts.file_system import RemoteFileSystem
 from service.store.artefacts.options import ArtefactOptions
 from service.store.artefacts.reasons import is_missing_bucket, remote_reason
 from service.store.artefacts.stored_file import last_part
-from service.store.bundles.objects import BundleObjects
+from service.store.bundles.objects import BundleObjects, StoredObject, is_digest
 from service.store.errors import BundleStoreUnavailable, StoreUnavailable
 
+_TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
+_LIST_DEADLINE_S = 600.0
+"""Seconds for the names of all bundles, 1000 of which are one request."""
 _STATE = ("size", "ETag", "LastModified", "mtime")
 _REMEDY = "Install it, or choose another PLUMBLINE_BUNDLE_STORE."
 
@@ -69,6 +73,37 @@ class RemoteObjects(BundleObjects):
         except Exception as error:
             raise _unavailable(f"{last_part(name)} cannot be written", error) from error
 
+    def digests(self) -> set[str]:
+        """Return the names of the folders of bundles."""
+        try:
+            found = self._request("ls", "", detail=False, deadline_s=_LIST_DEADLINE_S)
+        except FileNotFoundError as error:
+            if is_missing_bucket(error):
+                raise _unavailable("bundles cannot be listed", error) from error
+            return set()
+        except Exception as error:
+            raise _unavailable("bundles cannot be listed", error) from error
+        return {name for name in (last_part(str(path).rstrip("/")) for path in found) if is_digest(name)}
+
+    def files(self, digest: str) -> list[StoredObject]:
+        """Return the objects below the name of a bundle."""
+        try:
+            found: dict[str, dict[str, Any]] = self._request("find", digest, detail=True)
+        except FileNotFoundError as error:
+            if is_missing_bucket(error):
+                raise _unavailable(f"bundle {digest[:12]} cannot be listed", error) from error
+            return []
+        except Exception as error:
+            raise _unavailable(f"bundle {digest[:12]} cannot be listed", error) from error
+        files = ((path.rpartition(f"/{digest}/")[2], item) for path, item in sorted(found.items()))
+        return [StoredObject(name, int(item.get("size") or 0), _modified_at(item)) for name, item in files]
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete objects."""
+        for name, error in zip(names, self._file_system.remove_all(names), strict=True):
+            if error is not None and (not isinstance(error, FileNotFoundError) or is_missing_bucket(error)):
+                raise _unavailable(f"{name} cannot be deleted", error) from error
+
     def probe(self) -> None:
         """Write a small object and delete it."""
         name = f".write-probe.{secrets.token_hex(4)}"
@@ -88,6 +123,21 @@ class RemoteObjects(BundleObjects):
 
 def _unavailable(what: str, error: Exception) -> BundleStoreUnavailable:
     return BundleStoreUnavailable(f"{what} ({remote_reason(error)})")
+
+
+def _modified_at(item: Mapping[str, Any]) -> datetime | None:
+    """Return when an object was written, in the form of any file system; None if it is not stated."""
+    value = next((item[name] for name in _TIMES if item.get(name) is not None), None)
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
 
 def _is_beyond_end(error: Exception) -> bool:

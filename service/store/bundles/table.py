@@ -10,6 +10,8 @@ from sqlalchemy import Engine, func, select, update
 
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MANIFEST, Digest, Manifest
+from service.store.bundles.errors import BundleRemoved
+from service.store.bundles.removals import count_removals, removal_of, removed_keys, require_no_removal_since
 from service.store.models import BundleChoiceRow, BundleRow
 from service.store.session import reading, retry_conflicts, writing
 
@@ -88,6 +90,22 @@ class BundleTable:
         with reading(self._engine) as session:
             return {(product, version) for product, version in session.execute(query)}
 
+    def removed_keys(self) -> set[tuple[str, str]]:
+        """Return product and version of every bundle that was removed and not stored again."""
+        return removed_keys(self._engine)
+
+    def removal_of(self, product: str, version: str) -> BundleRemoved | None:
+        """Return the error that states when a bundle was removed; None if it was not."""
+        return removal_of(self._engine, product, version)
+
+    def count_removals(self, digest: str) -> int:
+        """Return how often a bundle was removed, before its files are stored.
+
+        Raises:
+            BundleBeingRemoved: A removal is in progress, or was interrupted.
+        """
+        return count_removals(self._engine, digest)
+
     def chosen(self) -> set[tuple[str, str]]:
         """Return product and version of every bundle that is the newest choice for its role."""
         newest = select(func.max(BundleChoiceRow.id)).group_by(BundleChoiceRow.product, BundleChoiceRow.role)
@@ -104,20 +122,25 @@ class BundleTable:
         """
         return bundle.read_file(MANIFEST).decode()
 
-    def add(self, bundle: Bundle, text: str) -> bool:
+    def add(self, bundle: Bundle, text: str, removals: int = 0) -> bool:
         """Add a bundle whose files are stored, or note that its files are intact again.
 
         Args:
             bundle: The bundle.
             text: The text of its manifest.
+            removals: What `count_removals` returned before its files were stored.
 
         Returns:
             Whether it was added.
+
+        Raises:
+            BundleBeingRemoved: It was removed meanwhile, so its files may be gone.
         """
         manifest = bundle.manifest
 
         def write() -> bool:
             with writing(self._engine, "the bundle cannot be registered") as session:
+                require_no_removal_since(session, bundle.digest, removals)
                 row = session.get(BundleRow, bundle.digest)
                 if row is not None:
                     row.status = "available"

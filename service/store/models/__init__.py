@@ -3,7 +3,7 @@
 from service.store.models.access import AccountRow, ApiKeyRow, LoginAttemptRow, SessionRow
 from service.store.models.audit import AuditRow
 from service.store.models.base import Base, UtcDateTime
-from service.store.models.bundles import BundleRow
+from service.store.models.bundles import BundleRemovalRow, BundleRow
 from service.store.models.drift import DriftAlarmRow, DriftPositionRow, DriftStreamRow
 from service.store.models.inspections import IdempotencyRow, InspectionRow, ShadowRow
 from service.store.models.outbox import OutboxRow
@@ -21,6 +21,7 @@ __all__ = [
     "ProposalRow",
     "BundleChoiceRow",
     "BundleRow",
+    "BundleRemovalRow",
     "ShadowRow",
     "IdempotencyRow",
     "AuditRow",

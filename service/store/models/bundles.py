@@ -1,4 +1,4 @@
-"""Table of the bundles in the bundle store."""
+"""Tables of the bundles in the bundle store, and of those that were removed from it."""
 
 from __future__ import annotations
 
@@ -27,3 +27,22 @@ class BundleRow(Base):
     stored_at: Mapped[datetime]
     manifest: Mapped[str] = mapped_column(Text)
     """The text of `manifest.json`. Its SHA-256 is the digest."""
+
+
+class BundleRemovalRow(Base):
+    """A bundle that was removed from the bundle store. Its row is added in the transaction that removes the bundle's.
+
+    It stays when the bundle is stored again, so that an upload that began before a removal notices it.
+    """
+
+    __tablename__ = "bundle_removals"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    product: Mapped[str | None] = mapped_column(String(64))
+    """None for files that no row of `bundles` listed."""
+    removals: Mapped[int]
+    """How often it was removed."""
+    removed_at: Mapped[datetime]
+    removed_by: Mapped[str] = mapped_column(String(128))
+    files_removed_at: Mapped[datetime | None]
+    """When its last file was removed; None as long as there may be some."""

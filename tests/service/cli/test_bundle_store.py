@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, update
 
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
 from service.cli import offline
 from service.deployment.sources import importing, opening
+from service.store.audit import SERVICE
 from service.store.bundles.table import BundleTable
 from service.store.choices import BundleChoices
+from service.store.models import BundleRow
+from service.store.records import ChoiceDraft
 from tests.bundles import write_tiny_bundle
 from tests.command_line import run
 from tests.running_service import GOOD
@@ -197,3 +201,60 @@ def test_products_are_listed_with_one_look_at_the_cache(
     result = run("products", "--json")
     assert [row["product"] for row in json.loads(result.stdout)] == ["bolt", "nut"]
     assert len(opened) == 1
+
+
+def test_bundles_that_nothing_needs_are_listed_and_removed(store: Path, tmp_path: Path) -> None:
+    old, new = (
+        write_tiny_bundle(tmp_path / "made", created_at=datetime(2026, month, 1, tzinfo=UTC)) for month in (1, 2)
+    )
+    assert run("bundle", "import-repository", tmp_path / "made").exit_code == 0
+    engine = create_engine(f"sqlite:///{tmp_path / 'data' / 'plumbline.db'}")
+    assert "2 of products without a chosen bundle" in run("bundle", "prune").stdout
+    BundleChoices(engine).append(ChoiceDraft("widget", "active", new.digest, SERVICE, "test", "bundle:activate"))
+    assert "1 active, 1 younger than the minimum age" in run("bundle", "prune").stdout
+    with engine.begin() as connection:
+        connection.execute(update(BundleRow).values(stored_at=datetime(2026, 3, 1, tzinfo=UTC)))
+    listed = run("bundle", "prune")
+    assert listed.exit_code == 0, listed.output
+    for word in ("widget", old.version, old.digest, "2026-01-01 00:00 UTC", "can be removed: 1 bundles of 1 products"):
+        assert word in listed.stdout
+    assert run("bundle", "prune", "--remove", typed="n\n").exit_code == 1
+    assert {path.name for path in store.iterdir()} == {old.digest, new.digest}, "nothing was removed yet"
+    (store / ("e" * 64)).mkdir()
+    (store / ("e" * 64) / MODEL).write_bytes(b"left behind")
+    os.utime(store / ("e" * 64) / MODEL, (0, 0))
+    result = run("bundle", "prune", "--remove", "--yes", "--json")
+    assert result.exit_code == 0, result.output
+    removed = json.loads(result.stdout)
+    assert [one["digest"] for one in removed["bundles"]] == [old.digest]
+    assert (removed["removed"], removed["orphans"], removed["kept"]["active"]) == (True, [], 1)
+    assert {path.name for path in store.iterdir()} == {new.digest, "e" * 64}
+    listed = run("bundle", "prune")
+    assert f"files of {'e' * 64}: not in the database, written 1970-01-01" in listed.stdout
+    assert run("bundle", "prune", "--remove", "--orphans", "--yes").exit_code == 0
+    assert [path.name for path in store.iterdir()] == [new.digest]
+    assert run("audit", "export").stdout.count("bundle:remove") == 2
+    engine.dispose()
+
+
+def test_removal_states_what_is_wrong(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run("bundle", "prune")
+    assert result.exit_code == 1
+    assert "There is no database" in result.output
+    write_tiny_bundle(tmp_path / "made")
+    assert run("bundle", "import-repository", tmp_path / "made").exit_code == 0
+    for age in ("0d", "x", "-1d"):
+        result = run("bundle", "prune", "--older-than", age)
+        assert result.exit_code == 2
+        assert "is not a number of days from 1 to 99999, such as 30d" in " ".join(result.output.split())
+    result = run("bundle", "prune", "--product", "bolt")
+    assert result.exit_code == 2
+    assert "has no bundle of 'bolt'. It has those of: widget." in " ".join(result.output.split())
+    store.rename(store.with_name("gone"))
+    result = run("bundle", "prune")
+    assert result.exit_code == 1
+    assert "does not exist. Create it, or mount it." in " ".join(result.output.split())
+    monkeypatch.delenv("PLUMBLINE_BUNDLE_STORE")
+    result = run("bundle", "prune")
+    assert result.exit_code == 2
+    assert "stop the service, and delete their folders" in " ".join(result.output.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from service.bundle.manifest import MODEL
 from service.deployment.errors import ProductNotReady, UnknownBundle, UnknownProduct
 from service.deployment.replay import Replayer
 from service.store.audit import AuditFilter, list_audit
+from service.store.bundles.errors import BundleRemoved
 from service.store.bundles.objects import LocalObjects
+from service.store.bundles.pruning import find_unneeded, unlist
+from service.store.bundles.removals import finish_removal
 from tests.bundles import write_tiny_bundle
 from tests.running_service import GOOD
-from tests.service.deployment.conftest import SIGNATURE
+from tests.service.deployment.conftest import ADA, SIGNATURE
 from tests.service.deployment.replicas import PINNED_NUT, WAIT_S, Replica, Run, WatchedObjects, on_both
 
 
@@ -210,3 +214,50 @@ def test_request_for_a_bundle_looks_at_no_file(
         assert load.result(WAIT_S) is None
         assert len(looked) == 1
         assert looked[0] is not threading.current_thread(), "the event loop requests bundles"
+
+
+def remove_bundle(replica: Replica, objects: LocalObjects, bundle: Bundle) -> None:
+    """Remove a bundle from the bundle store, as a command in another process."""
+    engine = replica.store.engine
+    found = find_unneeded(engine, datetime.now(UTC) + timedelta(days=1))
+    (listed,) = [one for one in found.bundles if one.digest == bundle.digest]
+    assert unlist(engine, listed, found, ADA) == "removed"
+    objects.remove(bundle.digest)
+    finish_removal(engine, bundle.digest)
+
+
+def test_bundle_that_is_removed_while_it_is_downloaded_is_reported(
+    pair: tuple[Replica, Replica], bundles: tuple[Bundle, Bundle], objects: WatchedObjects
+) -> None:
+    (first, second), (old, new) = pair, bundles
+    first.upload(new)
+    errors: list[BaseException] = []
+
+    def activate() -> None:
+        try:
+            second.activate(new)
+        except BundleRemoved as error:
+            errors.append(error)
+
+    objects.may_read.clear()
+    activating = threading.Thread(target=activate)
+    activating.start()
+    assert objects.is_held.wait(WAIT_S)
+    remove_bundle(first, objects, new)
+    objects.may_read.set()
+    activating.join(WAIT_S)
+    assert "was removed from the bundle store" in str(errors[0])
+    assert second.version("widget") == old.version
+    # It is on the disk of the first replica, whose activation is refused by the database.
+    with pytest.raises(BundleRemoved):
+        first.activate(new)
+    with pytest.raises(BundleRemoved):
+        first.rollout.start_shadow("widget", new.version, **SIGNATURE)
+    assert first.version("widget") == old.version
+    assert [one.version for one in first.rollout.versions("widget")] == [old.version]
+    assert first.source._removable()["widget", new.version] is False, (
+        "it leaves the cache with those that are not in force"
+    )
+    assert first.upload(new)
+    first.activate(new)
+    assert first.version("widget") == new.version
