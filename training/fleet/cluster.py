@@ -44,8 +44,8 @@ class RayCluster:
         try:
             _check_reachable(address)
             # The dashboard of a cluster of this process takes longer to start than all the rest.
-            own = {"include_dashboard": False} if address == "local" else {}
-            ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
+            dashboard = False if address == "local" else None
+            ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=dashboard)
         except (OSError, RuntimeError, ValueError) as error:
             remedy = "Check the address, and that `ray status` reports the cluster on this machine."
             raise RayUnavailable(f"no connection to {address} ({error})", remedy) from error

@@ -39,6 +39,30 @@ class Machine:
         return self.now
 
 
+class WaitingRuns:
+    """Runs that wait for something other than the processor: those of different threads pass at the same time.
+
+    Their duration is counted. They sleep only so that the threads of a pool share them.
+    """
+
+    def __init__(self, run_s: float) -> None:
+        self.run_s = run_s
+        self.now = 0.0
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+
+    def run(self) -> None:
+        with self._lock:
+            begin = getattr(self._thread, "now", self.now)
+        time.sleep(0.003)
+        with self._lock:
+            self._thread.now = begin + self.run_s
+            self.now = max(self.now, self._thread.now)
+
+    def clock(self) -> float:
+        return self.now
+
+
 def test_one_run_at_a_time_where_more_gain_nothing() -> None:
     machine = Machine(0.001)
     choice = measure_concurrency(machine.run, 4, clock=machine.clock)
@@ -48,7 +72,8 @@ def test_one_run_at_a_time_where_more_gain_nothing() -> None:
 
 
 def test_runs_that_wait_run_at_the_same_time() -> None:
-    choice = measure_concurrency(lambda: time.sleep(0.003), 4)
+    waiting = WaitingRuns(0.001)
+    choice = measure_concurrency(waiting.run, 4, clock=waiting.clock)
 
     assert choice.concurrency == 4
     assert set(choice.images_per_s) == {1, 2, 4}
