@@ -83,7 +83,7 @@ class Rollout:
     """
 
     def __init__(self, registry: Registry, engine: Engine, metrics: Metrics, uploads: BundleUploads) -> None:
-        self.choices = BundleChoices(engine)
+        self.choices = BundleChoices(engine, in_store=registry.source.is_shared)
         self.uploads = uploads
         self._registry = registry
         self._engine = engine

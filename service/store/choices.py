@@ -27,10 +27,13 @@ class BundleChoices:
 
     Args:
         engine: The database.
+        in_store: Whether the bundles are in the bundle store. A model repository may have bundles that were removed
+            from a bundle store that was used before.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, in_store: bool = True) -> None:
         self._engine = engine
+        self._in_store = in_store
 
     def current(self, product: str, role: Role) -> BundleChoice | None:
         """Return the choice in force, or None if there was never a choice."""
@@ -90,7 +93,7 @@ class BundleChoices:
             BundleRemoved: The bundle was removed from the bundle store.
         """
         with writing(self._engine, "the choice of a bundle cannot be stored") as session:
-            _require_not_removed(session, draft)
+            self._require_not_removed(session, draft)
             choice, entry = _insert(session, draft)
             append_audit(session, entry)
             return choice
@@ -122,7 +125,7 @@ class BundleChoices:
 
         def write() -> tuple[Sequence[BundleChoice], RecipeRevision | None]:
             with writing(self._engine, "the choice of a bundle cannot be stored") as session:
-                _require_not_removed(session, *drafts, *(() if predecessor is None else (predecessor,)))
+                self._require_not_removed(session, *drafts, *(() if predecessor is None else (predecessor,)))
                 revision, entries = (None, []) if recipe is None else insert_recipe(session, recipe)
                 first, *others = drafts
                 if predecessor is not None:
@@ -135,10 +138,10 @@ class BundleChoices:
 
         return retry_conflicts(write)
 
-
-def _require_not_removed(session: Session, first: ChoiceDraft, *others: ChoiceDraft) -> None:
-    digests = {draft.bundle_digest for draft in (first, *others)}
-    require_not_removed(session, first.product, [digest for digest in digests if digest is not None])
+    def _require_not_removed(self, session: Session, first: ChoiceDraft, *others: ChoiceDraft) -> None:
+        if self._in_store:
+            digests = {draft.bundle_digest for draft in (first, *others)}
+            require_not_removed(session, first.product, [digest for digest in digests if digest is not None])
 
 
 def _insert(session: Session, draft: ChoiceDraft) -> tuple[BundleChoice, AuditEntry]:

@@ -46,7 +46,7 @@ def lock_bundles(session: Session, digests: Collection[str]) -> None:
 def require_not_removed(session: Session, product: str, digests: Collection[str]) -> None:
     """Check that none of the bundles was removed, and exclude their removal until the transaction ends.
 
-    Bundles that the bundle store never listed pass, such as those of a model repository.
+    Bundles that the bundle store never listed pass.
 
     Args:
         session: As for `lock_bundles`.
@@ -70,7 +70,7 @@ def removal_of(engine: Engine, product: str, version: str) -> BundleRemoved | No
     Raises:
         StoreUnavailable: The database cannot be read.
     """
-    # Digests have hexadecimal digits only, so those that begin with the version are all before its last one.
+    # The digests that begin with the version: every hexadecimal digit comes before `g`.
     named = select(_ROW).where(_ROW.digest.between(version, f"{version}g"), _ROW.product == product, ~_IS_LISTED)
     with reading(engine) as session:
         row = session.scalars(named).first()

@@ -14,11 +14,13 @@ from service.deployment.recipes import RecipeSources
 from service.deployment.startup import Startup
 from service.store import choices as choices_module
 from service.store.audit import AuditEntry
+from service.store.bundles.removals import mark_removal
 from service.store.choices import BundleChoices
 from service.store.errors import StoreUnavailable
 from service.store.recipes import recipe_history
 from service.store.records import BundleChoice, ChoiceDraft, Role
-from tests.service.deployment.conftest import SIGNATURE, Deployment
+from service.store.session import writing
+from tests.service.deployment.conftest import ADA, SIGNATURE, Deployment
 
 
 def unavailable(*_: object) -> NoReturn:
@@ -39,6 +41,19 @@ def test_choice_that_cannot_be_stored_leaves_no_recipe_revision(
     assert recipe_history(deployment.store.engine, "bolt") == history
     deployment.activate("bolt", deployment.old["bolt"])
     assert deployment.registry.get("bolt").recipe.revision == history[0].revision + 1
+
+
+def test_bundle_of_a_model_repository_is_deployed_although_it_was_removed_from_a_bundle_store(
+    deployment: Deployment,
+) -> None:
+    """The service used a bundle store before, and a person put the bundle into the model repository since."""
+    old, new = deployment.old["bolt"], deployment.new["bolt"]
+    with writing(deployment.store.engine, "test") as session:
+        for bundle in (old, new):
+            mark_removal(session, bundle.digest, "bolt", ADA)
+    deployment.rollout.start_shadow("bolt", old.version, **SIGNATURE)
+    deployment.activate("bolt", old)
+    assert deployment.rollout.roll_back("bolt", **SIGNATURE).version == new.version
 
 
 @pytest.mark.slow
