@@ -46,7 +46,7 @@ Reason = Literal[
 | deployed    | It was active or the shadow within the minimum age: inspections with it may still be stored     |
 | training    | A training job that has not ended made it                                                       |
 | proposal    | Thresholds for it were proposed within the minimum age, and wait for a person                   |
-| age         | It was made or stored within the minimum age                                                    |
+| age         | It was made or stored, also stored again, within the minimum age                                |
 | verdict     | A verdict that it gave as a shadow deployment is stored                                         |
 | inspection  | A stored inspection was judged with it, which can be replayed and explained only with it        |
 """
@@ -75,7 +75,7 @@ class ListedBundle:
         version: The version.
         digest: The digest.
         created_at: When it was made.
-        stored_at: When it was stored.
+        stored_at: When it was stored last.
         size_bytes: Size of its files.
     """
 

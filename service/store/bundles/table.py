@@ -123,7 +123,7 @@ class BundleTable:
         return bundle.read_file(MANIFEST).decode()
 
     def add(self, bundle: Bundle, text: str, removals: int = 0) -> bool:
-        """Add a bundle whose files are stored, or note that its files are intact again.
+        """Add a bundle whose files are stored, or note that its files are intact again and that it was stored now.
 
         Args:
             bundle: The bundle.
@@ -143,7 +143,8 @@ class BundleTable:
                 require_no_removal_since(session, bundle.digest, removals)
                 row = session.get(BundleRow, bundle.digest)
                 if row is not None:
-                    row.status = "available"
+                    # Who stores it again needs it, so its minimum age for a removal begins again.
+                    row.status, row.stored_at = "available", datetime.now(UTC)
                     return False
                 session.add(
                     BundleRow(

@@ -25,6 +25,7 @@ class BundleRow(Base):
     created_at: Mapped[datetime]
     """When the bundle was made."""
     stored_at: Mapped[datetime]
+    """When its files were stored last."""
     manifest: Mapped[str] = mapped_column(Text)
     """The text of `manifest.json`. Its SHA-256 is the digest."""
 

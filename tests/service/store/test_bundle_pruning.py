@@ -333,6 +333,18 @@ def test_removed_bundle_is_gone_and_can_be_stored_again(
     choices.append(draft)
 
 
+def test_upload_of_a_listed_bundle_begins_its_minimum_age_again(
+    store: Store, objects: BundleObjects, stored: ListedBundle, tiny_bundle: Bundle
+) -> None:
+    with writing(store.engine, "test") as session:
+        session.get_one(BundleRow, stored.digest).created_at = LONG_AGO
+    found = find_unneeded(store.engine, LIMIT)
+    assert [one.digest for one in found.bundles] == [stored.digest]
+    table = BundleTable(store.engine)
+    assert not table.add(tiny_bundle, table.text_of(tiny_bundle), table.count_removals(stored.digest))
+    assert unlist(store.engine, stored, found, PRUNER) == "age"
+
+
 def test_upload_that_began_before_a_removal_is_refused(
     store: Store, objects: BundleObjects, stored: ListedBundle, tiny_bundle: Bundle
 ) -> None:
