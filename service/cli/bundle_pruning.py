@@ -108,8 +108,7 @@ def prune(
         bool,
         typer.Option(
             "--orphans",
-            help="Remove files without a bundle in the database, too. Only if no other database uses the bundle store, "
-            "and not after a backup of the database was restored.",
+            help="Remove files without a bundle in the database, too. Not after a backup of the database was restored.",
         ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for a confirmation.")] = False,
@@ -123,12 +122,17 @@ def prune(
     database that are older than a day are listed, too. The command can run while services run, and can be interrupted
     and repeated. To find the bundles of stored inspections, it reads all of them once.
 
+    It knows only what the database of these settings needs: do not use --remove if another database uses the same
+    bundle store, such as that of a test system.
+
     Exit code: 0 done, 1 not confirmed, or the database or the bundle store cannot be used, 2 wrong usage.
     """
     settings = load_settings(data=data)
     limit = _limit(older_than)
     _require_bundle_store(settings)
     with credential_database_for_reading(data) as engine, _objects(settings) as objects:
+        if remove and orphans:
+            _require_bundles(engine)
         with ERR.status("Reading what needs the bundles ..."):
             found = _find(engine, limit, product)
         listed = _Report(False, limit, dict(found.kept), list(found.bundles))
@@ -142,8 +146,12 @@ def prune(
     if not yes:
         _print(listed, as_json=False, console=ERR if as_json else OUT)
         kept = "" if len(removable) == len(listed.orphans) else " Without --orphans, files without a bundle are kept."
-        question = f"Remove {len(listed.bundles)} bundles and {len(removable)} remains? A removed bundle cannot be "
-        typer.confirm(f"{question}restored without a copy.{kept} Continue", abort=True, err=True)
+        typer.confirm(
+            f"Remove {len(listed.bundles)} bundles, and the files of {len(removable)} others?{kept} A removed bundle "
+            f"cannot be restored without a copy. No other database may use {settings.bundle_store}. Continue",
+            abort=True,
+            err=True,
+        )
     with credential_database(data) as engine, _objects(settings) as objects:
         removed = _remove(engine, objects, found, removable)
     _print(removed, as_json=as_json)
@@ -190,6 +198,17 @@ def _find(engine: Engine, limit: datetime, product: str | None) -> Unneeded:
             f"{', '.join(sorted(known)) or 'no product'}."
         )
     return find_unneeded(engine, limit, product)
+
+
+def _require_bundles(engine: Engine) -> None:
+    from service.store.bundles.table import BundleTable
+    from service.store.database import name_of
+
+    if not BundleTable(engine).products():
+        refuse(
+            f"--orphans: the database {name_of(engine.url)} lists no bundle, so that everything in the bundle "
+            "store would be removed. Give the database of the services that use this bundle store."
+        )
 
 
 def _find_orphans(engine: Engine, objects: BundleObjects) -> list[Orphan]:

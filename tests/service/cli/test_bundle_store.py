@@ -20,6 +20,7 @@ from service.store.bundles.table import BundleTable
 from service.store.choices import BundleChoices
 from service.store.models import BundleRow
 from service.store.records import ChoiceDraft
+from service.store.store import Store
 from tests.bundles import write_tiny_bundle
 from tests.command_line import run
 from tests.running_service import GOOD
@@ -250,6 +251,11 @@ def test_removal_states_what_is_wrong(store: Path, tmp_path: Path, monkeypatch: 
     result = run("bundle", "prune", "--product", "bolt")
     assert result.exit_code == 2
     assert "has no bundle of 'bolt'. It has those of: widget." in " ".join(result.output.split())
+    Store.open(f"sqlite:///{tmp_path / 'empty' / 'plumbline.db'}", tmp_path / "empty").close()
+    result = run("bundle", "prune", "--remove", "--orphans", "--yes", "--data", tmp_path / "empty")
+    assert result.exit_code == 2
+    assert "lists no bundle, so that everything in the bundle store would be removed" in " ".join(result.output.split())
+    assert len(list(store.iterdir())) == 1
     store.rename(store.with_name("gone"))
     result = run("bundle", "prune")
     assert result.exit_code == 1
