@@ -65,6 +65,7 @@ class ServedBundle:
         used_at: When it was last loaded or leased.
         used_before: When the lease before the last one began, whether the bundle was in memory since or not; minus
             infinity if there was none. The time of its load, while it was not leased since: its image waits for it.
+            A bundle that was loaded to be put in force counts as leased then, as it replaces one that was used.
         stays_until: It is not unloaded in favour of another bundle before this time.
     """
 
@@ -89,7 +90,7 @@ class ServedBundle:
         self._inspector = inspector
         self._lock = threading.Lock()
         self._leases = 0
-        self._leased_at = -math.inf
+        self._leased_at = -math.inf if inspector is None else self.used_at
         self._is_retired = False
         self._is_leaving = False
 

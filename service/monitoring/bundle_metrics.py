@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +21,7 @@ VERDICTS = tuple(verdict.value for verdict in Decision if verdict is not Decisio
 CHANGES = ("activate", "roll_back", "shadow", "stop_shadow")
 QUALITY_MEASURES = ("brightness", "contrast", "sharpness")
 """Quality measures that are exposed. The shares of clipped pixels are not: nearly all of them are 0."""
+BOUNDS = ("low", "median", "high")
 NOT_LOADED = "none"
 CALIBRATION_QUANTILES = (0.05, 0.5, 0.95, 1.0)
 
@@ -107,6 +109,7 @@ class BundleMetrics:
             registry=registry,
         )
         self.recipes = Gauge("inspection_recipe_revision", "Recipe revision in force.", ["product"], registry=registry)
+        self._active, self._shadows = _ProductSeries(self.models), _ProductSeries(self.shadow_models)
         self._digests: dict[str, str] = {}
         self._revisions: dict[str, int] = {}
 
@@ -118,7 +121,7 @@ class BundleMetrics:
             provider: The execution provider; None if the bundle was not loaded yet.
         """
         product = bundle.manifest.product
-        _set_series(self.models, product, bundle.version, bundle.digest, provider or NOT_LOADED)
+        self._active.set(product, bundle.version, bundle.digest, provider or NOT_LOADED)
         for change, outcome in itertools.product(CHANGES, ("done", "refused")):
             self.bundle_changes.labels(product, change, outcome)
         _set_changed(self.bundle_changed, self._digests, product, bundle.digest)
@@ -130,18 +133,19 @@ class BundleMetrics:
             score = card.scores[round(quantile * (len(card.scores) - 1))]
             self.calibration_scores.labels(product, f"{quantile:g}").set(score)
         if card.quality is None:
-            _remove_series(self.calibration_quality, product)
+            for measure, bound in itertools.product(QUALITY_MEASURES, BOUNDS):
+                self.calibration_quality.remove(product, measure, bound)
             return
-        for measure, bound in itertools.product(QUALITY_MEASURES, ("low", "median", "high")):
+        for measure, bound in itertools.product(QUALITY_MEASURES, BOUNDS):
             value = getattr(getattr(card.quality, measure), bound)
             self.calibration_quality.labels(product, measure, bound).set(value)
 
     def set_shadow(self, product: str, bundle: Bundle | None) -> None:
         """Set the shadow bundle of a product; None removes it."""
         if bundle is None:
-            _remove_series(self.shadow_models, product)
+            self._shadows.remove(product)
             return
-        _set_series(self.shadow_models, product, bundle.version, bundle.digest)
+        self._shadows.set(product, bundle.version, bundle.digest)
         for outcome in SHADOW_OUTCOMES:
             self.shadow_runs.labels(product, outcome)
         for active, shadow in itertools.product(VERDICTS, VERDICTS):
@@ -169,15 +173,32 @@ def _set_changed(gauge: Gauge, latest: dict[str, ValueT], product: str, value: V
     latest[product] = value
 
 
-def _set_series(gauge: Gauge, product: str, *labels: str) -> None:
-    """Set the series with these labels to 1, and remove the product's other series of the gauge."""
-    gauge.labels(product, *labels).set(1)
-    _remove_series(gauge, product, keep=labels)
+class _ProductSeries:
+    """A gauge with one series per product, whose other labels change.
 
+    The labels are kept here, because to look for them among the series of all products takes time with each load of a
+    bundle, and with the square of the number of products at the start.
 
-def _remove_series(gauge: Gauge, product: str, *, keep: tuple[str, ...] | None = None) -> None:
-    for metric in gauge.collect():
-        for sample in metric.samples:
-            labels = tuple(sample.labels.values())
-            if labels[0] == product and labels[1:] != keep:
-                gauge.remove(*labels)
+    Args:
+        gauge: Its first label is the product.
+    """
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._lock = threading.Lock()
+        self._labels: dict[str, tuple[str, ...]] = {}
+
+    def set(self, product: str, *labels: str) -> None:
+        """Set the series with these labels to 1, and remove the product's former one."""
+        with self._lock:
+            former, self._labels[product] = self._labels.get(product), labels
+            self._gauge.labels(product, *labels).set(1)
+            if former is not None and former != labels:
+                self._gauge.remove(product, *former)
+
+    def remove(self, product: str) -> None:
+        """Remove the product's series if there is one."""
+        with self._lock:
+            former = self._labels.pop(product, None)
+            if former is not None:
+                self._gauge.remove(product, *former)

@@ -37,6 +37,8 @@ EXPORTED: tuple[ColumnElement[Any], ...] = (
 """The columns of an export. Long ones are left out; of the regions, their number is read."""
 MEASURED: tuple[ColumnElement[Any], ...] = (_TABLE.c.id, _TABLE.c.score, _TABLE.c.bundle_digest, _TABLE.c.quality)
 """The columns of distributions of scores and of image quality."""
+OUTCOMES: tuple[ColumnElement[Any], ...] = (_TABLE.c.id, _TABLE.c.product, _TABLE.c.station, _TABLE.c.decision)
+"""The columns of rates of decisions."""
 
 
 def get_inspection(engine: Engine, inspection_id: UUID) -> InspectionRecord:

@@ -11,6 +11,7 @@ from service.app import create_app
 from service.cli.options import CLIENT_VARIABLES
 from service.settings import PREFIX, Settings
 from tests.docs.blocks import ROOT, blocks_of
+from tests.ray_serve import HAPROXY_VARIABLE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -89,6 +90,7 @@ def test_every_path_of_the_api_that_is_named_is_a_route(tmp_path: Path) -> None:
 def test_every_setting_that_is_named_exists() -> None:
     settings = {f"{PREFIX}{setting.upper()}" for setting in Settings.model_fields}
     others = {"PLUMBLINE_URL", "PLUMBLINE_TEST_DATA", "PLUMBLINE_STRICT_SKIPS", "PLUMBLINE_PUBLISHED_PORT"}
+    others.add(HAPROXY_VARIABLE)
     proxy = (ROOT / "deploy" / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
     others |= set(re.findall(rf"\b{PREFIX}(?:PROXY|REPLICA)[A-Z_]*", proxy))
     for document in DOCUMENTS:

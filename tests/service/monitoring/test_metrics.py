@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import generate_latest
 
 from service.api.http.problems import catalogue
@@ -277,3 +277,24 @@ def test_changes_of_bundles_are_counted_from_zero(tiny_bundle: Bundle) -> None:
     metrics = Metrics()
     metrics.set_product(tiny_bundle, "cpu")
     assert len(lines(metrics, "inspection_bundle_changes_total{")) == 8
+
+
+def test_series_of_other_products_are_not_read_when_one_changes(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A bundle that is loaded or unloaded changes its series. Reading those of thousands of products takes longer.
+    metrics, other = Metrics(), write_tiny_bundle(tmp_path, gain=True)
+
+    def collect(_gauge: Gauge) -> None:
+        raise AssertionError("all series were read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gauge, "collect", collect)
+        for bundle, provider in ((tiny_bundle, None), (tiny_bundle, "cpu"), (other, "cpu")):
+            metrics.set_product(bundle, provider)
+            metrics.bundles.set_shadow("widget", bundle)
+        metrics.bundles.set_shadow("widget", None)
+
+    (model,) = lines(metrics, "inspection_model_info{")
+    assert (other.digest in model, 'provider="cpu"' in model) == (True, True)
+    assert lines(metrics, "inspection_shadow_model_info{") == []
