@@ -49,6 +49,10 @@ DETAILS: Mapping[str, str] = {
     ),
     "bundle-invalid": _BUNDLE,
     "bundle-of-other-product": _("Bundle %(bundle)s was made for another product."),
+    "bundle-removed": _(
+        "Bundle %(version)s of %(product)s was removed from the bundle store, because nothing needed it any more. To "
+        "use it again, upload it from a copy."
+    ),
     "bundle-schema": _(
         "Bundle %(bundle)s was exported by a training package of another major version than the service. Export "
         "it again with a matching one."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from service.bundle.archive import write_archive
 from service.bundle.bundle import Bundle
 from service.bundle.manifest import MODEL
+from service.store.audit import Actor
+from service.store.bundles.pruning import find_unneeded, unlist
 from tests.bundles import write_tiny_bundle
 from tests.problems import assert_problem
 from tests.running_service import GOOD, RunningService, run_service
@@ -73,3 +76,24 @@ def test_products_of_the_store_are_served_while_it_can_be_reached(tmp_path: Path
         assert upload(service, rivet).status_code == 201
         (item,) = service.client.get("/v1/products/rivet/bundles").json()["items"]
         assert item["state"] == "available"
+
+
+def test_removed_bundle_is_not_activated_and_the_active_one_serves_on(tmp_path: Path, settings: dict[str, Any]) -> None:
+    old = write_tiny_bundle(tmp_path / "made", "nut")
+    new = write_tiny_bundle(tmp_path / "made", "nut", created_at=old.manifest.created_at.replace(year=2027))
+    with run_service(tmp_path / "cache", tmp_path / "data", **settings) as service:
+        for bundle in (old, new):
+            assert upload(service, bundle).status_code == 201
+        assert activate(service, new).status_code == 200
+        engine = service.store.engine
+        found = find_unneeded(engine, datetime.now(UTC) + timedelta(days=1))
+        assert [one.digest for one in found.bundles] == [old.digest]
+        assert unlist(engine, found.bundles[0], found, Actor("local", "local", "Ada")) == "removed"
+
+        refused = activate(service, old)
+
+        assert_problem(refused, 410, "bundle-removed")
+        assert refused.json()["version"] == old.version
+        assert "upload it from a copy" in refused.json()["detail"]
+        judged = inspect(service, new)
+        assert (judged.status_code, judged.json()["bundle"]["version"]) == (201, new.version)
