@@ -36,6 +36,7 @@ from benchmarks.load import good_jpeg, require_judged
 from benchmarks.marked_section import write_section
 from benchmarks.replicas import WARM_UP, added_interval, measure_latency
 from service.inspection.runtime.configure import configure
+from service.inspection.runtime.threads import cpu_quota
 from tests.ray_serve import RayService, ray_serve_process
 from tests.running_service import encode
 from tests.serving import service_process
@@ -143,7 +144,8 @@ def main(
     configure()
     models, path = models.absolute(), f"/v1/products/{product}/inspections"
     image = good_jpeg(models, product)
-    settings = {"provider": "cpu"}
+    # The same threads for a run everywhere: Ray's replica would take as many as the cores that it reserves.
+    settings = {"provider": "cpu", "threads": str(cpu_quota())}
     report: dict[str, Any] = {"product": product, "turns": turns, "seconds": seconds, "latency_ms": {}, "spread": []}
 
     def spread(ray: RayService, kind: str) -> None:

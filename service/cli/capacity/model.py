@@ -14,9 +14,9 @@ UTILISATION = 0.6
 """Share of the cores that inspections use at most. Not measured: images at random times wait beyond it."""
 COPIES = 2.0
 """Replicas in whose memory a bundle is on average, with a router that bounds the load (`benchmarks.routing`)."""
-PROCESS_MIB = 371.2
+PROCESS_MIB = 317.6
 """A service with one bundle in memory (`python -m benchmarks.many_products --products 16`)."""
-BUNDLE_MIB = 31.2
+BUNDLE_MIB = 21.2
 """A further bundle in memory (the same command)."""
 MIB, KIB = 2**20, 2**10
 GB = 1e9
