@@ -18,8 +18,8 @@ settings.load_profile("plumbline")
 
 configure()
 
-# Modules and tests stay until the end. To search them for garbage while they are collected, and with each collection
-# of garbage afterwards, takes a third of the time of the former.
+# Modules and tests stay until the end. To search them for garbage takes a quarter of the time of their collection, and
+# time with each collection of garbage afterwards.
 gc.disable()
 
 

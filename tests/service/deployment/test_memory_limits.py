@@ -27,5 +27,5 @@ def test_estimate_is_the_memory_of_a_further_bundle() -> None:
     # Measurements of one bundle differ by a tenth, and the overhead is the same number for all bundles.
     assert estimate == pytest.approx(growth.further_bytes, rel=0.2)
     # The arena keeps the tensors of one run and not those of the batch of the self-test. The first bundle took 56 to
-    # 79 MiB in ten processes, and 139 MiB in each of five when the arena kept those tensors too.
+    # 79 MiB in nine processes, and 139 MiB in each of five when the arena kept those tensors too.
     assert growth.first_bytes < estimate + 90 * MIB

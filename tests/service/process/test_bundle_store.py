@@ -27,7 +27,7 @@ from tests.command_line import run
 from tests.running_service import GOOD, INSPECT
 from tests.s3 import S3Server
 from tests.service.process.test_serving import IMAGE
-from tests.service.store.test_bundle_pruning import OTHER_COLUMNS
+from tests.service.store.test_bundle_references import OTHER_COLUMNS
 from tests.serving import ServiceProcess, service_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("aws_credentials")]
